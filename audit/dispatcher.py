@@ -1,0 +1,425 @@
+"""The dispatcher: accept() matches and records, deliver() takes, renders, posts and records."""
+
+import logging
+import random
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from audit.alert import PENDING, SENT, Alert, alerts_of, dumps, notice
+from audit.event import Rejected, decode, digest
+from audit.outbox import STUBBORN, Batch, Destination, Outbox, Receipt, StoreError
+from audit.redact import scrub_text
+from audit.rules import RuleSet
+from audit.sinks.base import DeliveryError, Fault, Sink
+from audit.template import Messages, summary
+
+log = logging.getLogger(__name__)
+
+EXCERPT = 2**20             # bytes kept of what is refused
+KEPT_REJECTS = 50           # malformed items kept of one body
+WAITED = 5                  # messages that an answer waits for at most
+LOAD = (200, 3.0)           # so many events within so many seconds are load
+POLL = 0.02                 # seconds between looks for what other processes stored
+LONGEST_BACKOFF = 300.0     # seconds
+LATE = 60.0                 # seconds after which a message says that it is late
+REMEMBERED = 10_000         # alerts told without the store, lest their batch comes again
+REFUSED_LOGINS = 5          # in an hour, before people are told
+
+MAYBE_REPEAT = "This may be a repeat: an earlier attempt was not answered."
+
+
+class Dispatcher:
+    """Both halves of an event's way, joined by the outbox.
+
+    lowest: least urgency that is posted; budget: seconds that an answer may wait for the sender;
+    retention: seconds that told alerts are kept; clock: seconds since the epoch.
+    """
+
+    def __init__(self, rules: RuleSet, outbox: Outbox, messages: Messages, sink: Sink, *,
+                 lowest: int, budget: float, retention: float,
+                 clock: Callable[[], float] = time.time) -> None:
+        self.rules = rules
+        self.outbox = outbox
+        self.messages = messages
+        self.sink = sink
+        self.lowest = lowest
+        self.budget = budget
+        self.retention = retention
+        self.clock = clock
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._sender: threading.Thread | None = None
+        self._sending = False
+        self._paced = False
+        self._pruned_at = 0.0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._refused_logins: deque[float] = deque(maxlen=REFUSED_LOGINS)
+        self._outage = _Outage(self)
+
+    # The first half: a request body becomes alerts on disk.
+
+    def accept(self, body: bytes | bytearray, cluster: str) -> dict[str, int]:
+        """Match and record every event of a body; the counts of the answer.
+
+        Raises MalformedBody when the body is no EventList, and StoreError when something of it
+        could be neither stored nor told: then nothing was acknowledged.
+        """
+        found: dict[tuple[str, str], Alert] = {}
+        rejected: list[Rejected] = []
+        received = matches = malformed = 0
+        for item in decode(body, cluster):
+            received += 1
+            if isinstance(item, Rejected):
+                malformed += 1
+                if malformed <= KEPT_REJECTS:
+                    rejected.append(item)
+                continue
+            rules = self.rules.match(item)
+            if rules:
+                matches += len(rules)
+                for alert in alerts_of(item, rules, self.lowest):
+                    found.setdefault(alert.key, alert)
+        batch = Batch(list(found.values()))
+        if malformed:
+            self._quarantine(batch, rejected, malformed, cluster)
+        loaded = self._loaded(received)
+        receipt = self._put(batch) if batch else Receipt({}, True)
+        new = [key for key in found if key in receipt.new]
+        pending = [receipt.new[key] for key in new if found[key].state == PENDING]
+        queued = 0 if receipt.told else len(pending)
+        if queued and receipt.idle and not loaded:
+            queued = self._wait(pending)
+        return {"received": received, "alerts": len(new), "duplicates": matches - len(new),
+                "silenced": 0, "delivered": len(pending) - queued, "queued": queued,
+                "rejected": malformed}
+
+    def refuse(self, body: bytes | bytearray, cluster: str, reason: str) -> None:
+        """Keep the start of a body that is no EventList, and tell people once an hour."""
+        excerpt = scrub_text(bytes(body[:EXCERPT]).decode("utf-8", "replace"))
+        batch = Batch(counters={"refused_bodies": 1}, quarantine=[
+            (digest(cluster, excerpt), cluster, reason, dumps(excerpt))])
+        self._tell(batch, notice(
+            "refused-body", cluster, "A request body was refused",
+            f"What was posted for cluster {cluster} is no list of audit events: {reason}.",
+            "If an API server sent it: it tries five times, then the batch is lost; its audit log "
+            "file still has the events.", self.clock()))
+
+    def too_large(self, cluster: str, limit: int) -> None:
+        """Count a body over the limit (bytes), and tell people once an hour."""
+        self._tell(Batch(counters={"too_large_bodies": 1}), notice(
+            "too-large-body", cluster, "A request body was too large",
+            f"A batch of cluster {cluster} is larger than AUDIT_MAX_BODY ({limit} bytes) and was "
+            "refused; the API server drops it after five tries.",
+            "Raise AUDIT_MAX_BODY, or lower --audit-webhook-batch-max-size of the API server.",
+            self.clock()))
+
+    def refused_login(self, address: str) -> None:
+        """Remember a request without good credentials; tell people when it repeats."""
+        now = self.clock()
+        log.warning("a request from %s had no valid credentials", address)
+        self._refused_logins.append(now)
+        first = self._refused_logins[0]
+        if len(self._refused_logins) < REFUSED_LOGINS or now - first > 3600:
+            return
+        self._refused_logins.clear()
+        self._tell(Batch(counters={"refused_logins": REFUSED_LOGINS}), notice(
+            "refused-logins", "-", "Requests without valid credentials",
+            f"{REFUSED_LOGINS} requests within {max(1, round(now - first))} s had no valid "
+            f"credentials, the last from {address}.",
+            "If it is an API server: compare the token in its webhook kubeconfig with AUDIT_TOKEN. "
+            "Its events are not received until they agree.", now))
+
+    def _quarantine(self, batch: Batch, rejected: Sequence[Rejected], malformed: int,
+                    cluster: str) -> None:
+        room = EXCERPT
+        for item in rejected:
+            excerpt = scrub_text(item.text[:room].decode("utf-8", "replace"))
+            room = max(0, room - len(item.text))
+            batch.quarantine.append((digest(cluster, excerpt), cluster, item.reason,
+                                     dumps(excerpt)))
+        batch.counters["rejected_items"] = malformed
+        batch.alerts.append(notice(
+            "rejected-items", cluster, "Malformed audit events",
+            f"{malformed} of the items that cluster {cluster} posted are no audit events; the "
+            "others were processed.", "The store keeps them in its table quarantine.",
+            self.clock(), sorted({item.reason for item in rejected})))
+
+    def _tell(self, batch: Batch, about: Alert) -> None:
+        """Store a notice; a store that fails has been logged, and the answer stays the same."""
+        batch.alerts.append(about)
+        try:
+            self._put(batch)
+        except StoreError:
+            pass
+
+    def _put(self, batch: Batch) -> Receipt:
+        """Store a batch and wake the sender; without a store, post straight or raise StoreError."""
+        try:
+            receipt = self.outbox.put(self._outage.recall(batch), self.clock())
+        except StoreError as error:
+            return Receipt(dict.fromkeys(self._outage.post(batch, error), 0), False, told=True)
+        self._outage.over()
+        self._wake.set()
+        return receipt
+
+    def _loaded(self, events: int) -> bool:
+        """Whether so many events came lately that an answer must not wait for anything."""
+        limit, seconds = LOAD
+        now = time.monotonic()
+        while self._recent and now - self._recent[0][0] > seconds:
+            self._recent.popleft()
+        before = sum(count for _, count in self._recent)
+        self._recent.append((now, events))
+        return before > limit
+
+    def _wait(self, pending: list[int]) -> int:
+        """Wait until these alerts are told, as long as that may take; how many are not.
+
+        Not when the destination failed, or was slower than the budget, the last time.
+        """
+        deadline = time.monotonic() + self.budget
+        left = len(pending)
+        try:
+            while left and len(pending) <= WAITED and time.monotonic() < deadline:
+                state = self.outbox.destination(self.sink.name)
+                if state.failures or state.seconds > self.budget:
+                    break
+                time.sleep(0.004)
+                left = self.outbox.pending(pending)
+        except StoreError:
+            pass  # they are stored, and it is only not known whether they are told already
+        return left
+
+    # The second half: alerts on disk become messages.
+
+    def start(self) -> None:
+        """Start the sender's thread; in one process at a time it sends, in others it waits."""
+        self._sender = threading.Thread(target=self._send, name="sender", daemon=True)
+        self._sender.start()
+
+    def stop(self) -> None:
+        """Finish the message in hand, and send no more."""
+        self._stopping.set()
+        self._wake.set()
+        if self._sender is not None and self._sending:
+            self._sender.join(timeout=20)
+
+    def _send(self) -> None:
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                with closing(self.outbox.database.lock()) as lock:
+                    log.info("this process sends to %s", self.sink.name)
+                    self._sending = True
+                    self._send_while_locked(lock)
+            except StoreError as error:
+                if str(error) != said:
+                    log.error("nothing is sent until it can be recorded: %s", error)
+                said = str(error)
+                self._stopping.wait(1.0)
+            finally:
+                self._sending = False
+
+    def _send_while_locked(self, lock: Any) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                self.outbox.database.check(lock)
+                pause = self.deliver()
+            except StoreError:
+                raise
+            except Exception:  # whatever it was, the next message must get its turn
+                log.exception("the sender failed and goes on")
+                pause = 1.0
+            self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait so long, or until something was stored by this process or by another."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0 or self._wake.wait(min(left, POLL)) or self.outbox.database.changed():
+                return
+
+    def deliver(self) -> float:
+        """Send the most urgent message that is due; seconds until there may be another."""
+        now = self.clock()
+        state = self.outbox.destination(self.sink.name)
+        if state.retry_at > now:
+            self._stopping.wait(min(state.retry_at - now, 1.0))
+            return 0.0
+        alerts = self.outbox.due(now)
+        if not alerts:
+            self._paced = False
+            self._prune(now)
+            due_at = self.outbox.next_due()
+            return 60.0 if due_at is None else max(0.01, min(60.0, due_at - now))
+        if self._paced:
+            self._stopping.wait(1.0)
+        self._deliver(alerts, state)
+        return 0.0
+
+    def _deliver(self, alerts: list[Alert], state: Destination) -> None:
+        started = self.clock()
+        late = started - alerts[0].stored_at
+        message = self.messages.render(
+            alerts, f"Told {_duration(late)} late." if late > LATE else "")
+        try:
+            try:
+                reference = self.sink.post(message)
+            except DeliveryError as error:
+                if error.fault is not Fault.PERMANENT:
+                    raise
+                log.error("%s; the alert is tried as plain text", error)
+                reference = self.sink.post({"text": message["text"]})
+        except DeliveryError as error:
+            if error.fault is Fault.PERMANENT:
+                log.error("%s; %d alerts are set aside: see `kube-audit-slack outbox list`",
+                          error, len(alerts))
+                reason = str(error)
+                self._record(lambda: self.outbox.set_aside(alerts, reason, self.sink.name))
+            else:
+                self._put_off(alerts, state, error)
+            return
+        seconds = self.clock() - started
+        self._record(lambda: self.outbox.sent(
+            alerts, self.sink.name, reference, summary(alerts), seconds, self.clock()))
+
+    def _put_off(self, alerts: list[Alert], state: Destination, error: DeliveryError) -> None:
+        """Plan the next attempt after a failure that is not the message's alone."""
+        now, failures = self.clock(), state.failures + 1
+        # Slack had the message in hand when it failed, so the message may be the reason.
+        counts = error.ambiguous or error.reason not in ("ratelimited", "connection",
+                                                         "connect_timeout")
+        if error.fault is Fault.CONFIGURATION:
+            pause = min(LONGEST_BACKOFF, 15.0 * 2 ** min(failures, 5)) * random.uniform(0.8, 1.0)
+            counts = False
+            log.error("NOTHING IS DELIVERED to %s: %s; the alerts are kept, next attempt in %.0f s",
+                      self.sink.name, error, pause)
+        elif error.retry_after is not None:
+            pause = error.retry_after
+            self._paced = self._paced or error.reason == "ratelimited"
+            log.warning("%s; %s waits %.0f s", error, self.sink.name, pause)
+        else:
+            pause = max(0.1, random.uniform(0.0, min(LONGEST_BACKOFF, 2.0 ** min(failures, 9))))
+            log.warning("%s; next attempt at %s in %.1f s", error, self.sink.name, pause)
+        due_at = retry_at = now + pause
+        if counts and alerts[0].attempts >= STUBBORN:
+            # Others pass: the destination is only held up for a second, this message for longer.
+            due_at = now + max(pause, min(60.0, 2.0 ** min(alerts[0].attempts, 6)))
+            retry_at = now + min(pause, 1.0)
+        after = Destination(failures, retry_at, error.fault.value, str(error), state.seconds)
+        self._record(lambda: self.outbox.retry(
+            alerts, due_at, str(error), MAYBE_REPEAT if error.ambiguous else "", self.sink.name,
+            after, counts=counts))
+
+    def _record(self, write: Callable[[], Any]) -> None:
+        """Record what became of a message before anything else is sent, however long it takes.
+
+        A message that was posted and not recorded would be posted again.
+        """
+        while True:
+            try:
+                write()
+                return
+            except StoreError as error:
+                log.error("what was delivered cannot be recorded, nothing else is sent: %s", error)
+                if self._stopping.wait(1.0):
+                    return
+
+    def _prune(self, now: float) -> None:
+        if now - self._pruned_at > 3600:
+            self._pruned_at = now
+            self.outbox.prune(now - self.retention)
+
+
+class _Outage:
+    """What is done while the store cannot be written.
+
+    Alerts are posted straight, by one thread and in the order of their urgency; what was posted
+    is remembered, for the API server sends the rest of its batch again.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._poster: ThreadPoolExecutor | None = None
+        self._posting: Future[None] | None = None
+        self._since: float | None = None
+        self._refused = self._posted = 0
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch, in which what was told without the store is marked as sent.
+
+        After an outage it has a notice of it.
+        """
+        alerts = [replace(alert, state=SENT) if alert.key in self._told else alert
+                  for alert in batch.alerts] if self._told else list(batch.alerts)
+        if self._since is not None:
+            now = self._dispatcher.clock()
+            alerts.append(notice(
+                "store-outage", "-", "The store could not be written",
+                f"For {_duration(now - self._since)} nothing could be stored: {self._posted} "
+                f"alerts were posted at once instead, and {self._refused} batches were answered "
+                "503 for the API server to send again.",
+                "Look at the free space and the health of the store's disk.", now))
+        return replace(batch, alerts=alerts)
+
+    def over(self) -> None:
+        """The store could be written."""
+        self._since, self._refused, self._posted = None, 0, 0
+
+    def post(self, batch: Batch, error: StoreError) -> list[tuple[str, str]]:
+        """Post what the store did not take; the keys of what had not been told before.
+
+        Raises the StoreError unless all of it was told.
+        """
+        new = [alert.key for alert in batch.alerts if alert.key not in self._told]
+        if self._since is None:
+            self._since = self._dispatcher.clock()
+            log.error("%s. Alerts are posted without being stored; what cannot be is answered "
+                      "503, and the API server sends it again, five times in all", error)
+        if self._posting is None or self._posting.done():
+            self._poster = self._poster or ThreadPoolExecutor(1, "straight")
+            self._posting = self._poster.submit(self._post_all, batch.alerts)
+            try:
+                self._posting.result(timeout=self._dispatcher.budget)
+            except TimeoutError:
+                pass
+        if batch.quarantine or not all(alert.key in self._told for alert in batch.alerts):
+            self._refused += 1
+            raise error
+        return new
+
+    def _post_all(self, alerts: Sequence[Alert]) -> None:
+        groups: dict[str, list[Alert]] = {}
+        for alert in sorted(alerts, key=lambda alert: -alert.urgency):
+            if alert.state == PENDING and alert.key not in self._told:
+                groups.setdefault(alert.request, []).append(alert)
+        for group in groups.values():
+            message = self._dispatcher.messages.render(
+                group, "The store cannot be written: this alert is kept nowhere else.")
+            try:
+                self._dispatcher.sink.post(message)
+            except DeliveryError as error:
+                log.error("an alert could be neither stored nor posted: %s", error)
+                return
+            self._posted += len(group)
+            self._told.update((alert.key, None) for alert in group)
+            while len(self._told) > REMEMBERED:
+                self._told.popitem(last=False)
+
+
+def _duration(seconds: float) -> str:
+    """A length of time in the words of a person."""
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,1 @@
+"""Where messages go: each sink posts one finished message and says what became of it."""

@@ -1,0 +1,33 @@
+"""Fixtures: a strict Slack, and the service under gunicorn."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service import Service
+from tests.slack_server import Slack
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture
+def slack() -> Iterator[Slack]:
+    server = Slack().start()
+    yield server
+    server.stop()
+    assert server.violations == []
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[StartService]:
+    """Start services that are killed at the end of the test."""
+    services: list[Service] = []
+
+    def start(workers: int = 1, directory: Path = tmp_path, **environment: str) -> Service:
+        services.append(Service(directory, workers, **environment))
+        return services[-1].start()
+
+    yield start
+    for service in services:
+        service.kill()
