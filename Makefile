@@ -23,5 +23,5 @@ $(VENV)/tested: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-bench: install
+bench: $(VENV)/tested
 	$(VENV)/bin/python -m tests.bench

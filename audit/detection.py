@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from audit.event import Event
-from audit.fields import FIELDS, values, walk
+from audit.fields import FIELDS, reader, walk
 
 Test = Callable[[Any], bool]
 Read = Callable[[str], Callable[[Any], list[Any]]]
@@ -74,9 +74,6 @@ def _identifier(name: str, body: Any) -> Predicate:
 
 
 def _map(name: str, body: dict[str, Any]) -> Predicate:
-    def read(path: str) -> Callable[[Any], list[Any]]:
-        return lambda event: values(event, path)
-
     needs: Needs = {}
     tests = []
     for key, wanted in body.items():
@@ -85,7 +82,7 @@ def _map(name: str, body: dict[str, Any]) -> Predicate:
         if root not in FIELDS and root not in TOP_LEVEL:
             raise DetectionError(f"detection.{name}.{key}: no audit event has a field {root!r}; "
                                  f"fields of the object written start with requestObject")
-        tests.append(_item(f"detection.{name}.{key}", key, wanted, read))
+        tests.append(_item(f"detection.{name}.{key}", key, wanted, reader))
         exact = _exact(key, wanted)
         if exact:
             needs[field] = exact
@@ -119,6 +116,9 @@ def _item(where: str, key: str, wanted: Any, read: Read) -> Test:
     listed = wanted if isinstance(wanted, list) else [wanted]
     if not listed:
         raise DetectionError(f"{where}: expected a value or a list of values, found an empty list")
+    exact = _exact(key, wanted)
+    if exact:
+        return lambda root: any((as_text(value) or "").lower() in exact for value in find(root))
     every = "all" in modifiers
     kinds = [modifier for modifier in modifiers if modifier != "all"]
     if len(kinds) > 1:
@@ -252,7 +252,8 @@ class _Condition:
     def __init__(self, text: str, identifiers: dict[str, Predicate]) -> None:
         self.text = text
         self.identifiers = identifiers
-        self.tokens = [(found.group().strip(), found.start()) for found in _TOKEN.finditer(text)]
+        self.tokens = [(found[found.lastindex or 0], found.start(found.lastindex or 0))
+                       for found in _TOKEN.finditer(text)]
         self.at = 0
 
     def parse(self) -> Predicate:

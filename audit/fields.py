@@ -6,6 +6,7 @@ under its own name, and documented by its docstring.
 
 import posixpath
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -24,24 +25,28 @@ def field(function: Field) -> Field:
     return function
 
 
-def values(event: Event, path: str) -> list[Any]:
-    """All values at a field: a derived one, or a dotted path into the raw event.
+@cache
+def reader(path: str) -> Callable[[Event], list[Any]]:
+    """The function that gives all values at a field: a derived one, or a path into the raw event.
 
     At each object every prefix that is a key is followed, so that keys with dots are found and a
     decoy key hides nothing; a list yields each of its elements. Nothing recurses: an event may
     nest lists as deep as its sender likes.
     """
-    root, rest = start(event, path)
-    return list(walk(root, rest))
-
-
-def start(event: Event, path: str) -> tuple[Any, str]:
-    """Where a field's path starts: a derived value and the rest, or the event and the path."""
     name, _, rest = path.partition(".")
     derived = FIELDS.get(name)
-    if derived is not None and not (rest and name in event.raw):
-        return derived(event), rest
-    return event.raw, path
+    # `user` alone is who acted; `user.username` is what stands in the event.
+    if derived is not None and not (rest and name == "user"):
+        return lambda event: _flat(derived(event), rest)
+    if not rest:
+        return lambda event: _flat(event.raw[path], "") if path in event.raw else []
+    return lambda event: list(walk(event.raw, path))
+
+
+def _flat(value: Any, rest: str) -> list[Any]:
+    if rest or isinstance(value, list):
+        return list(walk(value, rest))
+    return [value]
 
 
 def walk(root: Any, path: str) -> Iterator[Any]:
@@ -99,15 +104,17 @@ def resource(event: Event) -> str:
     reference = event.raw.get("objectRef")
     if not reference:
         return ""
-    name, subresource = text(reference.get("resource")), text(reference.get("subresource"))
-    return f"{name}/{subresource}" if subresource else name
+    name, subresource = reference.get("resource"), reference.get("subresource")
+    if subresource is None and isinstance(name, str):
+        return name
+    return f"{text(name)}/{text(subresource)}" if text(subresource) else text(name)
 
 
 @field
 def user(event: Event) -> str:
     """Who acted: the impersonated user where there is one, else who authenticated."""
-    return (text(member(event.raw, "impersonatedUser", "username"))
-            or text(event.raw["user"].get("username")))
+    mask = event.raw.get("impersonatedUser")
+    return (mask and text(mask.get("username"))) or text(event.raw["user"].get("username"))
 
 
 @field

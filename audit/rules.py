@@ -10,7 +10,7 @@ from typing import Any
 
 from audit.detection import DetectionError, Predicate, compile_detection
 from audit.event import Event
-from audit.fields import FIELDS
+from audit.fields import FIELDS, Field
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class RuleSet:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(sorted(rules, key=lambda rule: (-rule.urgency, rule.name)))
-        self._tables: dict[str, dict[str, list[Rule]]] = {}
+        self._tables: dict[str, tuple[Field, dict[str, list[Rule]]]] = {}
         self._others: list[Rule] = []
         for rule in self.rules:
             if not rule.enabled:
@@ -84,7 +84,7 @@ class RuleSet:
             if anchor is None:
                 self._others.append(rule)
                 continue
-            table = self._tables.setdefault(anchor, {})
+            _, table = self._tables.setdefault(anchor, (FIELDS[anchor], {}))
             for text in rule.predicate.needs[anchor]:
                 table.setdefault(text, []).append(rule)
 
@@ -97,8 +97,8 @@ class RuleSet:
         if event.raw["stage"] == UNANSWERED:
             return []
         matched = [rule for rule in self._others if rule.holds(event)]
-        for name, table in self._tables.items():
-            candidates = table.get(FIELDS[name](event).lower())
+        for read, table in self._tables.values():
+            candidates = table.get(read(event).lower())
             if candidates:
                 matched += [rule for rule in candidates if rule.holds(event)]
         if len(matched) > 1:

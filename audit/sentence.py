@@ -125,8 +125,10 @@ def _action(event: Event) -> tuple[str, str, Parts]:
         return "bind", "bound", [" ", Value(listed or "nobody"), " to ", Value(bound), " (",
                                  *target(event), ")"]
     if not event.raw.get("objectRef"):
-        return "request", "requested", [f" {verb} " if verb.isalpha() else " ", *target(event)]
-    infinitive, past = _VERBS.get(verb, (f"{verb}", f"did {verb} on"))
+        return "send", "sent", [" ", Value(verb), " to ", *target(event)]
+    if verb not in _VERBS:
+        return "send", "sent", [" ", Value(verb), " to ", *target(event)]
+    infinitive, past = _VERBS[verb]
     if wrote(event) == "created" and verb in ("update", "patch"):
         infinitive, past = _VERBS["create"]
     return infinitive, past, [" ", *target(event)]

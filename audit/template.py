@@ -27,6 +27,7 @@ LOOKS = {  # level → emoji, colour of the bar
     "low": (":large_yellow_circle:", "#eac54f"), "informational": (":white_circle:", "#98a2b3"),
 }
 LONGEST = 200
+ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 CONTENT = {"text", "fields", "elements", "blocks"}
 
 
@@ -37,23 +38,31 @@ class Mrkdwn(str):
 def clean(value: Any, longest: int = LONGEST) -> str:
     """A value on one line, without control and direction characters, cut to a length."""
     raw = str(value)
-    cut = raw[:longest] + ("…" if len(raw) > longest else "")
+    cut = raw if len(raw) <= longest else f"{raw[:longest]}…"
     return "".join(character if character.isprintable() else " " for character in cut).strip()
 
 
-def prose(value: Any) -> Mrkdwn:
-    """Our own words, with Slack's three control characters escaped.
+def escape(text: str, longest: int = 1000) -> str:
+    """Text with Slack's three control characters escaped, cut to a length.
 
     Source: Slack, "Formatting text for app surfaces", escaping text.
     """
-    cleaned = clean(value, 1000)
-    return Mrkdwn(cleaned.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    escaped = ""
+    for character in text:
+        escaped += ESCAPES.get(character, character)
+        if len(escaped) > longest:
+            return f"{escaped[:escaped.rindex(ESCAPES.get(character, character))]}…"
+    return escaped
+
+
+def prose(value: Any) -> Mrkdwn:
+    """Our own words."""
+    return Mrkdwn(escape(clean(value, 1000)))
 
 
 def code(value: Any, longest: int = LONGEST) -> Mrkdwn:
     """A value as a code span, in which nothing is a mention, a link or formatting."""
-    cleaned = clean(value, longest).replace("`", "ˋ")
-    escaped = cleaned.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = escape(clean(value, longest).replace("`", "ˋ"), longest)
     return Mrkdwn(f"`{escaped}`" if escaped else "")
 
 
@@ -141,8 +150,7 @@ def _unsuccessful(event: Event | None) -> str:
 
 def marked(parts: Parts) -> Mrkdwn:
     """A sentence for Slack: its values as code, its words as they are."""
-    return Mrkdwn("".join(code(part) or "` `" if isinstance(part, Value) else
-                          part.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return Mrkdwn("".join(code(part) or "` `" if isinstance(part, Value) else escape(part)
                           for part in parts))
 
 

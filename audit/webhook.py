@@ -14,7 +14,7 @@ from audit.outbox import StoreError
 blueprint = Blueprint("webhook", __name__)
 
 CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-CHUNK = 2**16
+CHUNK = 2**20
 RETRY_AFTER = "10"
 
 

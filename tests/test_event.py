@@ -47,9 +47,8 @@ def test_any_layout_of_json_is_read(separators: tuple[str, str], indent: int | N
 def test_an_item_larger_than_a_window_is_read() -> None:
     large = binding() | {"requestObject": {"data": [{"text": "é{" * WINDOW}] * 2}}
     items = list(decode(body(binding(), large, binding())))
-    assert [item.raw["auditID"] for item in items if isinstance(item, Event)] == [
-        item["auditID"] for item in json.loads(body(*[i.raw for i in items]))["items"]]
-    assert items[1].raw == large  # type: ignore[union-attr]
+    assert len(items) == 3
+    assert isinstance(items[1], Event) and items[1].raw == large
 
 
 HOSTILE = {
