@@ -52,6 +52,7 @@ def start(app: Flask) -> None:
     """Start what works beside the requests, and see that it ends well when the process ends."""
     dispatcher = app.extensions["audit"].dispatcher
     dispatcher.start()
+    os.register_at_fork(after_in_child=dispatcher.start)
     atexit.register(dispatcher.stop)
 
 

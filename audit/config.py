@@ -4,6 +4,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,9 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
     if opened:
         found.append(opened)
     database = values.get("AUDIT_DATABASE", "")
+    if database.startswith(("postgresql://", "postgres://")) and not find_spec("psycopg"):
+        found.append("AUDIT_DATABASE: PostgreSQL needs the extra [postgres]: "
+                     ".venv/bin/pip install -e '.[postgres]'")
     if database and "://" not in database and not Path(database).absolute().parent.is_dir():
         found.append(f"AUDIT_DATABASE: there is no directory {Path(database).absolute().parent}: "
                      "make it, or name another file")

@@ -4,15 +4,14 @@ import logging
 import random
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
-from audit.alert import PENDING, SENT, Alert, alerts_of, dumps, notice
+from audit.alert import PENDING, Alert, alerts_of, dumps, duration, notice
 from audit.event import Rejected, decode, digest
+from audit.outage import Outage
 from audit.outbox import STUBBORN, Batch, Destination, Outbox, Receipt, StoreError
 from audit.redact import scrub_text
 from audit.rules import RuleSet
@@ -28,7 +27,6 @@ LOAD = (200, 3.0)           # so many events within so many seconds are load
 POLL = 0.02                 # seconds between looks for what other processes stored
 LONGEST_BACKOFF = 300.0     # seconds
 LATE = 60.0                 # seconds after which a message says that it is late
-REMEMBERED = 10_000         # alerts told without the store, lest their batch comes again
 REFUSED_LOGINS = 5          # in an hour, before people are told
 
 MAYBE_REPEAT = "This may be a repeat: an earlier attempt was not answered."
@@ -59,8 +57,9 @@ class Dispatcher:
         self._paced = False
         self._pruned_at = 0.0
         self._recent: deque[tuple[float, int]] = deque()
-        self._refused_logins: deque[float] = deque(maxlen=REFUSED_LOGINS)
-        self._outage = _Outage(self)
+        self._refused_logins = (0, 0)  # the hour, and how many in it
+        self._guard = threading.Lock()
+        self._outage = Outage(messages, sink, budget, clock)
 
     # The first half: a request body becomes alerts on disk.
 
@@ -120,20 +119,25 @@ class Dispatcher:
             self.clock()))
 
     def refused_login(self, address: str) -> None:
-        """Remember a request without good credentials; tell people when it repeats."""
+        """Count a request without good credentials; tell people once in an hour that repeats it.
+
+        Nothing more is logged or stored: whoever has no credentials may knock as often as they
+        like.
+        """
         now = self.clock()
-        log.warning("a request from %s had no valid credentials", address)
-        self._refused_logins.append(now)
-        first = self._refused_logins[0]
-        if len(self._refused_logins) < REFUSED_LOGINS or now - first > 3600:
-            return
-        self._refused_logins.clear()
-        self._tell(Batch(counters={"refused_logins": REFUSED_LOGINS}), notice(
-            "refused-logins", "-", "Requests without valid credentials",
-            f"{REFUSED_LOGINS} requests within {max(1, round(now - first))} s had no valid "
-            f"credentials, the last from {address}.",
-            "If it is an API server: compare the token in its webhook kubeconfig with AUDIT_TOKEN. "
-            "Its events are not received until they agree.", now))
+        with self._guard:
+            hour, count = self._refused_logins
+            count = count + 1 if hour == int(now // 3600) else 1
+            self._refused_logins = int(now // 3600), count
+        if count <= REFUSED_LOGINS:
+            log.warning("a request from %s had no valid credentials", address)
+        if count == REFUSED_LOGINS:
+            self._tell(Batch(counters={"hours_with_refused_logins": 1}), notice(
+                "refused-logins", "-", "Requests without valid credentials",
+                f"{count} requests within this hour had no valid credentials, the last from "
+                f"{address}.",
+                "If it is an API server: compare the token in its webhook kubeconfig with "
+                "AUDIT_TOKEN. Its events are not received until they agree.", now))
 
     def _quarantine(self, batch: Batch, rejected: Sequence[Rejected], malformed: int,
                     cluster: str) -> None:
@@ -172,10 +176,11 @@ class Dispatcher:
         """Whether so many events came lately that an answer must not wait for anything."""
         limit, seconds = LOAD
         now = time.monotonic()
-        while self._recent and now - self._recent[0][0] > seconds:
-            self._recent.popleft()
-        before = sum(count for _, count in self._recent)
-        self._recent.append((now, events))
+        with self._guard:
+            while self._recent and now - self._recent[0][0] > seconds:
+                self._recent.popleft()
+            before = sum(count for _, count in self._recent)
+            self._recent.append((now, events))
         return before > limit
 
     def _wait(self, pending: list[int]) -> int:
@@ -199,7 +204,14 @@ class Dispatcher:
     # The second half: alerts on disk become messages.
 
     def start(self) -> None:
-        """Start the sender's thread; in one process at a time it sends, in others it waits."""
+        """Start the sender's thread; in one process at a time it sends, in others it waits.
+
+        Again in a process that was forked: threads do not survive that, and what they held stays
+        locked.
+        """
+        self._guard = threading.Lock()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self.outbox.forked()
         self._sender = threading.Thread(target=self._send, name="sender", daemon=True)
         self._sender.start()
 
@@ -260,8 +272,8 @@ class Dispatcher:
             self._prune(now)
             due_at = self.outbox.next_due()
             return 60.0 if due_at is None else max(0.01, min(60.0, due_at - now))
-        if self._paced:
-            self._stopping.wait(1.0)
+        if self._paced and self._stopping.wait(1.0):
+            return 0.0
         self._deliver(alerts, state)
         return 0.0
 
@@ -269,7 +281,7 @@ class Dispatcher:
         started = self.clock()
         late = started - alerts[0].stored_at
         message = self.messages.render(
-            alerts, f"Told {_duration(late)} late." if late > LATE else "")
+            alerts, f"Told {duration(late)} late." if late > LATE else "")
         try:
             try:
                 reference = self.sink.post(message)
@@ -337,89 +349,3 @@ class Dispatcher:
         if now - self._pruned_at > 3600:
             self._pruned_at = now
             self.outbox.prune(now - self.retention)
-
-
-class _Outage:
-    """What is done while the store cannot be written.
-
-    Alerts are posted straight, by one thread and in the order of their urgency; what was posted
-    is remembered, for the API server sends the rest of its batch again.
-    """
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._poster: ThreadPoolExecutor | None = None
-        self._posting: Future[None] | None = None
-        self._since: float | None = None
-        self._refused = self._posted = 0
-
-    def recall(self, batch: Batch) -> Batch:
-        """The batch, in which what was told without the store is marked as sent.
-
-        After an outage it has a notice of it.
-        """
-        alerts = [replace(alert, state=SENT) if alert.key in self._told else alert
-                  for alert in batch.alerts] if self._told else list(batch.alerts)
-        if self._since is not None:
-            now = self._dispatcher.clock()
-            alerts.append(notice(
-                "store-outage", "-", "The store could not be written",
-                f"For {_duration(now - self._since)} nothing could be stored: {self._posted} "
-                f"alerts were posted at once instead, and {self._refused} batches were answered "
-                "503 for the API server to send again.",
-                "Look at the free space and the health of the store's disk.", now))
-        return replace(batch, alerts=alerts)
-
-    def over(self) -> None:
-        """The store could be written."""
-        self._since, self._refused, self._posted = None, 0, 0
-
-    def post(self, batch: Batch, error: StoreError) -> list[tuple[str, str]]:
-        """Post what the store did not take; the keys of what had not been told before.
-
-        Raises the StoreError unless all of it was told.
-        """
-        new = [alert.key for alert in batch.alerts if alert.key not in self._told]
-        if self._since is None:
-            self._since = self._dispatcher.clock()
-            log.error("%s. Alerts are posted without being stored; what cannot be is answered "
-                      "503, and the API server sends it again, five times in all", error)
-        if self._posting is None or self._posting.done():
-            self._poster = self._poster or ThreadPoolExecutor(1, "straight")
-            self._posting = self._poster.submit(self._post_all, batch.alerts)
-            try:
-                self._posting.result(timeout=self._dispatcher.budget)
-            except TimeoutError:
-                pass
-        if batch.quarantine or not all(alert.key in self._told for alert in batch.alerts):
-            self._refused += 1
-            raise error
-        return new
-
-    def _post_all(self, alerts: Sequence[Alert]) -> None:
-        groups: dict[str, list[Alert]] = {}
-        for alert in sorted(alerts, key=lambda alert: -alert.urgency):
-            if alert.state == PENDING and alert.key not in self._told:
-                groups.setdefault(alert.request, []).append(alert)
-        for group in groups.values():
-            message = self._dispatcher.messages.render(
-                group, "The store cannot be written: this alert is kept nowhere else.")
-            try:
-                self._dispatcher.sink.post(message)
-            except DeliveryError as error:
-                log.error("an alert could be neither stored nor posted: %s", error)
-                return
-            self._posted += len(group)
-            self._told.update((alert.key, None) for alert in group)
-            while len(self._told) > REMEMBERED:
-                self._told.popitem(last=False)
-
-
-def _duration(seconds: float) -> str:
-    """A length of time in the words of a person."""
-    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {name}{'s' if count > 1 else ''}"
-    return f"{int(seconds)} s"

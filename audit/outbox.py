@@ -15,7 +15,7 @@ from audit.database import Database, StoreError
 
 __all__ = ["Batch", "Destination", "Outbox", "Receipt", "StoreError"]
 
-KEPT_IN_QUARANTINE = 200
+KEPT_IN_QUARANTINE = 100
 STUBBORN = 3
 
 _ALERT = ("SELECT a.id, a.request, a.rule, a.urgency, a.about, a.state, a.note, a.attempts, "
@@ -75,6 +75,10 @@ class Outbox:
         self.database = database
         # The database lets one write at a time through: threads line up here, where they are
         # woken at once, and only processes meet the database's own waiting, which sleeps.
+        self._turn = threading.Lock()
+
+    def forked(self) -> None:
+        """Forget who had the turn: that thread lives in the parent process."""
         self._turn = threading.Lock()
 
     def put(self, batch: Batch, now: float) -> Receipt:
@@ -205,7 +209,9 @@ class Outbox:
     def counts(self) -> dict[str, int]:
         """Alerts by state, and the counters."""
         found = {f"alerts_{state.replace('-', '_')}": int(count) for state, count in
-                 self.database.read("SELECT state, count(*) FROM alerts GROUP BY state")}
+                 self.database.read("SELECT state, count(*) FROM alerts WHERE state <> 'pending' "
+                                    "GROUP BY state UNION ALL SELECT 'pending', count(*) "
+                                    "FROM alerts WHERE state = 'pending'")}
         found.update((name, int(value)) for name, value in
                      self.database.read("SELECT name, value FROM counters"))
         return found

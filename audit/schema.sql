@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS alerts (
 CREATE INDEX IF NOT EXISTS alerts_pending
     ON alerts ((attempts >= 3), urgency DESC, id) WHERE state = 'pending';
 CREATE INDEX IF NOT EXISTS alerts_age ON alerts (stored_at);
+-- For counting; without `pending`, so that it is never chosen where the order above is needed.
+CREATE INDEX IF NOT EXISTS alerts_told ON alerts (state) WHERE state <> 'pending';
 
 CREATE TABLE IF NOT EXISTS messages (
     id          SERIAL_KEY,

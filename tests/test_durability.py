@@ -68,6 +68,14 @@ def test_one_sender_across_workers_is_taken_over_when_its_process_dies(
     assert max(Counter(str(message) for message in slack.messages).values()) == 1
 
 
+def test_preloading_changes_nothing(slack: Slack, start_service: StartService) -> None:
+    service = start_service(2, SLACK_WEBHOOK_URL=slack.webhook, AUDIT_DELIVERY_BUDGET="5",
+                            GUNICORN_CMD_ARGS="--preload")
+    for _ in range(6):
+        assert service.post(body(binding())).json()["delivered"] == 1
+    assert service.terminate() == 0
+
+
 def _holder(service: Service) -> int:
     """The process that holds the sender's lock, as the kernel lists it; 0 for none."""
     inode = os.stat(f"{service.database}.sender").st_ino
@@ -316,5 +324,5 @@ class TestPostgreSQL:
                 assert service.post(body(binding())).json()["alerts"] == 1
             service.kill()
             service.start()
-        until(lambda: "alerts_pending" not in service.counts())
+        until(lambda: service.counts()["alerts_pending"] == 0)
         assert len({json.dumps(message) for message in slack.messages}) == 15

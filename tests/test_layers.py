@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "audit"
 ORDER = ["event", "fields", "redact", "detection", "rules", "sentence", "alert", "database",
-         "outbox", "template", "sinks.base", "sinks.slack", "sinks.console", "dispatcher",
+         "outbox", "template", "sinks.base", "sinks.slack", "sinks.console", "outage", "dispatcher",
          "config", "webhook", "commands", ""]
 ONLY = {"flask": {"webhook", ""}, "sqlite3": {"database"}, "psycopg": {"database"},
         "requests": {"sinks.slack"}, "click": {"commands"}, "jinja2": {"template"}}
