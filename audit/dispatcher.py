@@ -15,7 +15,7 @@ from audit.outage import Outage
 from audit.outbox import STUBBORN, Batch, Destination, Outbox, Receipt, StoreError
 from audit.redact import scrub_text
 from audit.rules import RuleSet
-from audit.sinks.base import DeliveryError, Fault, Sink
+from audit.sinks.base import DeliveryError, Fault, Message, Sink
 from audit.template import Messages, summary
 
 log = logging.getLogger(__name__)
@@ -211,6 +211,7 @@ class Dispatcher:
         """
         self._guard = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
+        self._sending = False
         self.outbox.forked()
         self._sender = threading.Thread(target=self._send, name="sender", daemon=True)
         self._sender.start()
@@ -280,8 +281,7 @@ class Dispatcher:
     def _deliver(self, alerts: list[Alert], state: Destination) -> None:
         started = self.clock()
         late = started - alerts[0].stored_at
-        message = self.messages.render(
-            alerts, f"Told {duration(late)} late." if late > LATE else "")
+        message = self._render(alerts, f"Told {duration(late)} late." if late > LATE else "")
         try:
             try:
                 reference = self.sink.post(message)
@@ -302,6 +302,14 @@ class Dispatcher:
         seconds = self.clock() - started
         self._record(lambda: self.outbox.sent(
             alerts, self.sink.name, reference, summary(alerts), seconds, self.clock()))
+
+    def _render(self, alerts: list[Alert], note: str) -> Message:
+        try:
+            return self.messages.render(alerts, note)
+        except Exception:  # an alert that cannot be shown must be told, and hold up no other
+            log.exception("the message of alert %s could not be made", alerts[0].id)
+            return {"text": f"Alert {alerts[0].id} of rule {alerts[0].rule} could not be shown; "
+                            "`kube-audit-slack alerts` lists it, and the log says why."}
 
     def _put_off(self, alerts: list[Alert], state: Destination, error: DeliveryError) -> None:
         """Plan the next attempt after a failure that is not the message's alone."""

@@ -73,7 +73,7 @@ def test_preloading_changes_nothing(slack: Slack, start_service: StartService) -
                             GUNICORN_CMD_ARGS="--preload")
     for _ in range(6):
         assert service.post(body(binding())).json()["delivered"] == 1
-    assert service.terminate() == 0
+    assert service.terminate(15) == 0
 
 
 def _holder(service: Service) -> int:

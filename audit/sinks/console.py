@@ -5,7 +5,7 @@ import re
 import sys
 from typing import TextIO
 
-from audit.sinks.base import Message
+from audit.sinks.base import DeliveryError, Fault, Message
 
 EMOJI = {":rotating_light:": "🚨", ":red_circle:": "🔴", ":large_orange_circle:": "🟠",
          ":large_yellow_circle:": "🟡", ":white_circle:": "⚪"}
@@ -27,8 +27,11 @@ class Console:
 
     def post(self, message: Message) -> str:
         """See Sink.post."""
-        self._stream.write(self._written(message) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(self._written(message) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            raise DeliveryError(Fault.TRANSIENT, "closed", "the terminal takes no text") from None
         return ""
 
     def _written(self, message: Message) -> str:
