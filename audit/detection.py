@@ -86,7 +86,7 @@ def _map(name: str, body: dict[str, Any]) -> Predicate:
         exact = _exact(key, wanted)
         if exact:
             needs[field] = exact
-    return Predicate(lambda event: all(test(event) for test in tests), needs)
+    return Predicate(_every(tests), needs)
 
 
 def _exact(key: str, wanted: Any) -> frozenset[str] | None:
@@ -118,7 +118,7 @@ def _item(where: str, key: str, wanted: Any, read: Read) -> Test:
         raise DetectionError(f"{where}: expected a value or a list of values, found an empty list")
     exact = _exact(key, wanted)
     if exact:
-        return lambda root: any((as_text(value) or "").lower() in exact for value in find(root))
+        return _one_of(find, exact)
     every = "all" in modifiers
     kinds = [modifier for modifier in modifiers if modifier != "all"]
     if len(kinds) > 1:
@@ -127,6 +127,27 @@ def _item(where: str, key: str, wanted: Any, read: Read) -> Test:
     combine = all if every else any
     return lambda root: combine(any(map(test, found)) for found in (find(root),)
                                 for test in tests)
+
+
+def _one_of(find: Callable[[Any], list[Any]], texts: frozenset[str]) -> Test:
+    """The test that nearly all events meet first, so it is written out."""
+    def test(root: Any) -> bool:
+        for value in find(root):
+            found = value if value.__class__ is str else as_text(value)
+            if found is not None and found.lower() in texts:
+                return True
+        return False
+    return test
+
+
+def _every(tests: list[Test]) -> Test:
+    """The test that all of these hold."""
+    def test(root: Any) -> bool:
+        for each in tests:
+            if not each(root):
+                return False
+        return True
+    return tests[0] if len(tests) == 1 else test
 
 
 def _element(where: str, key: str, wanted: dict[str, Any], read: Read) -> Test:
@@ -145,9 +166,7 @@ def _element(where: str, key: str, wanted: dict[str, Any], read: Read) -> Test:
              for inner, value in wanted.items()]
     find, quantity = read(bound[1]), bound[2]
 
-    def matches(element: Any) -> bool:
-        return all(test(element) for test in tests)
-
+    matches = _every(tests)
     if quantity == "any":
         return lambda root: any(map(matches, find(root)))
     if quantity == "none":
@@ -238,12 +257,11 @@ def _either(parts: list[Predicate]) -> Predicate:
 
 def _both(parts: list[Predicate]) -> Predicate:
     """All of these: needed is what any of them needs."""
-    tests = [part.test for part in parts]
     needs: Needs = {}
     for part in parts:
         for field, texts in part.needs.items():
             needs[field] = needs[field] & texts if field in needs else texts
-    return Predicate(lambda event: all(test(event) for test in tests), needs)
+    return Predicate(_every([part.test for part in parts]), needs)
 
 
 class _Condition:

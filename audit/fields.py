@@ -16,7 +16,7 @@ Field = Callable[[Event], Any]
 FIELDS: dict[str, Field] = {}
 
 ANONYMOUS = ("system:anonymous", "system:unauthenticated", "")
-WRITES = ("create", "update", "patch")
+WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 
 
 def field(function: Field) -> Field:
@@ -188,13 +188,14 @@ def wrote(event: Event) -> str:
     A create needs no verb create: server-side apply (patch) and PUT (update) of a new name answer
     201 (kubernetes#115627). A dry run, a refusal and a failure wrote nothing.
     """
-    verb, status = event.raw["verb"], code(event)
+    verb = event.raw["verb"]
+    if verb not in WRITES:
+        return ""
+    status = code(event)
     if status is None or not 200 <= status < 300 or dry_run(event):
         return ""
     if verb in ("delete", "deletecollection"):
         return "deleted"
-    if verb not in WRITES:
-        return ""
     return "created" if status == 201 or verb == "create" else "changed"
 
 

@@ -17,7 +17,7 @@ import requests
 
 from tests.events import binding, body, ordinary
 from tests.service import Service
-from tests.slack_server import Slack
+from tests.slack_server import EARLY, Slack
 
 
 @dataclass
@@ -30,11 +30,12 @@ class Outcome:
     told: int = 0
     repeated: int = 0
     lost: list[str] = field(default_factory=list)
+    early: int = 0
 
     def __str__(self) -> str:
         return (f"{self.kills} kills: {self.posted} alerts posted, {self.acknowledged} "
                 f"acknowledged, {len(self.lost)} of those lost, {self.told} told, "
-                f"{self.repeated} repeats")
+                f"{self.repeated} repeats, {self.early} posts too early after a 429")
 
 
 def run(directory: Path, workers: int, kills: int) -> Outcome:
@@ -67,11 +68,13 @@ def run(directory: Path, workers: int, kills: int) -> Outcome:
         stopped.set()
         service.kill()
         slack.stop()
-    assert slack.violations == []
+    # A 429 that arrives as the process dies is known to nobody: the next one posts too early.
+    early = slack.violations.count(EARLY)
+    assert slack.violations == [EARLY] * early, slack.violations
     told = Counter(_audit_id(message) for message in slack.messages)
     return Outcome(kills, posted[0], len(acknowledged), len(told),
                    sum(told.values()) - len(told), [name for name in acknowledged
-                                                    if name not in told])
+                                                    if name not in told], early)
 
 
 def _load(service: Service, acknowledged: list[str], posted: list[int],

@@ -22,6 +22,7 @@ NOTIFIES = re.compile(r"<!(?:channel|here|everyone|subteam)|<@|<#")
 LINK = re.compile(r"<(?!!date\^)([^|>]*)")
 OURS = ("https://attack.mitre.org/",)
 BURST = 5
+EARLY = "posted before Retry-After had passed"
 
 
 class Slack(ThreadingHTTPServer):
@@ -75,7 +76,7 @@ class Slack(ThreadingHTTPServer):
         with self._guard:
             self.attempts.append(time.monotonic())
             if self.attempts[-1] < self.limited_until:
-                self.violations.append("posted before Retry-After had passed")
+                self.violations.append(EARLY)
             if self.faults:
                 return self.faults.popleft()
             if self.fault_share and random.random() < self.fault_share:
