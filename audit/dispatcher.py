@@ -54,12 +54,11 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._sender: threading.Thread | None = None
         self._sending = False
-        self._paced = False
         self._pruned_at = 0.0
         self._recent: deque[tuple[float, int]] = deque()
         self._refused_logins = (0, 0)  # the hour, and how many in it
         self._guard = threading.Lock()
-        self._outage = Outage(messages, sink, budget, clock)
+        self._outage = Outage(self._post, budget, clock)
 
     # The first half: a request body becomes alerts on disk.
 
@@ -269,32 +268,22 @@ class Dispatcher:
             return 0.0
         alerts = self.outbox.due(now)
         if not alerts:
-            self._paced = False
             self._prune(now)
             due_at = self.outbox.next_due()
             return 60.0 if due_at is None else max(0.01, min(60.0, due_at - now))
-        if self._paced and self._stopping.wait(1.0):
-            return 0.0
         self._deliver(alerts, state)
         return 0.0
 
     def _deliver(self, alerts: list[Alert], state: Destination) -> None:
         started = self.clock()
         late = started - alerts[0].stored_at
-        message = self._render(alerts, f"Told {duration(late)} late." if late > LATE else "")
         try:
-            try:
-                reference = self.sink.post(message)
-            except DeliveryError as error:
-                if error.fault is not Fault.PERMANENT:
-                    raise
-                log.error("%s; the alert is tried as plain text", error)
-                reference = self.sink.post({"text": message["text"]})
+            reference = self._post(alerts, f"Told {duration(late)} late." if late > LATE else "")
         except DeliveryError as error:
             if error.fault is Fault.PERMANENT:
-                log.error("%s; %d alerts are set aside: see `kube-audit-slack outbox list`",
-                          error, len(alerts))
                 reason = str(error)
+                log.error("%s; %d alerts are set aside: see `kube-audit-slack outbox list`",
+                          reason, len(alerts))
                 self._record(lambda: self.outbox.set_aside(alerts, reason, self.sink.name))
             else:
                 self._put_off(alerts, state, error)
@@ -303,7 +292,18 @@ class Dispatcher:
         self._record(lambda: self.outbox.sent(
             alerts, self.sink.name, reference, summary(alerts), seconds, self.clock()))
 
-    def _render(self, alerts: list[Alert], note: str) -> Message:
+    def _post(self, alerts: Sequence[Alert], note: str) -> str:
+        """Post the message of these alerts, as plain text when the sink will never take it."""
+        message = self._render(alerts, note)
+        try:
+            return self.sink.post(message)
+        except DeliveryError as error:
+            if error.fault is not Fault.PERMANENT:
+                raise
+            log.error("%s; the alert is tried as plain text", error)
+            return self.sink.post({"text": message["text"]})
+
+    def _render(self, alerts: Sequence[Alert], note: str) -> Message:
         try:
             return self.messages.render(alerts, note)
         except Exception:  # an alert that cannot be shown must be told, and hold up no other
@@ -324,7 +324,6 @@ class Dispatcher:
                       self.sink.name, error, pause)
         elif error.retry_after is not None:
             pause = error.retry_after
-            self._paced = self._paced or error.reason == "ratelimited"
             log.warning("%s; %s waits %.0f s", error, self.sink.name, pause)
         else:
             pause = max(0.1, random.uniform(0.0, min(LONGEST_BACKOFF, 2.0 ** min(failures, 9))))

@@ -21,8 +21,13 @@ MAX_MEMBER = 16 * 2**20
 WINDOW = 2**19
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_PLAIN = rb'[^"\[\]{}]'
+# Small lists and objects are passed over whole, two levels deep: the scan stops only at brackets
+# that hold more, which keeps it fast on bodies that are nothing but brackets.
+_FLAT = rb"[\[{](?:" + _PLAIN + rb"++|" + _STRING + rb")*+[\]}]"
+_SMALL = rb"[\[{](?:" + _PLAIN + rb"++|" + _STRING + rb"|" + _FLAT + rb")*+[\]}]"
 _TO_BRACKET = re.compile(
-    rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+', re.DOTALL)
+    rb"(?:" + _PLAIN + rb"++|" + _STRING + rb"|" + _SMALL + rb")*+", re.DOTALL)
 _TEXT = re.compile(_STRING, re.DOTALL)
 _SCALAR = re.compile(rb'[^\s,\[\]{}":]++')
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -138,19 +143,23 @@ def _items(body: bytes | bytearray, at: int,
 
     Windows of the body are decoded as text and items are taken from them as long as that goes
     well. Where it does not (a window that ends inside an item, or an item that Python's decoder
-    refuses) the next window starts at that item; an item that fails there as well is cut out by
-    the scan and decoded alone.
+    refuses) the next window starts at that item, and is doubled while the item may only be longer
+    than it; an item that fails all the same is cut out by the scan and decoded alone.
     """
     raw_decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
     if body[at:at + 1] == b"]":
         return at + 1
+    size = WINDOW
     while True:
-        text = _window(body, at)
+        text = _window(body, at, size)
         fault: str | None = None
-        position, last = 0, False
+        position, last, longer = 0, False, False
         while True:
             try:
                 raw, end = raw_decode(text, position)
+            except json.JSONDecodeError:
+                longer = True
+                break
             except (ValueError, RecursionError):
                 break
             if text.startswith(",{", end):
@@ -177,7 +186,12 @@ def _items(body: bytes | bytearray, at: int,
             at += position if text.isascii() else len(text[:position].encode())
             if last:
                 return at
+            size = WINDOW
             continue
+        if longer and size < MAX_MEMBER and at + size < len(body):
+            size *= 2
+            continue
+        size = WINDOW
         at = _space(body, at)
         if body[at:at + 1] in (b",", b"]"):
             raise MalformedBody(f"expected an item, found {_excerpt(body, at)!r} at byte {at}")
@@ -192,9 +206,9 @@ def _items(body: bytes | bytearray, at: int,
         at += 1
 
 
-def _window(body: bytes | bytearray, at: int) -> str:
+def _window(body: bytes | bytearray, at: int, size: int) -> str:
     """The text of the next bytes, up to the first that is no UTF-8."""
-    piece = bytes(body[at:at + WINDOW])
+    piece = bytes(body[at:at + size])
     try:
         return codecs.utf_8_decode(piece, "strict", False)[0]
     except UnicodeDecodeError as error:
@@ -353,16 +367,15 @@ def _value_end(body: bytes | bytearray, at: int) -> int:
         if match is None:
             raise _unexpected(body, at, "a value")
         return match.end()
-    depth, size, find = 0, len(body), _TO_BRACKET.match
+    depth, size, find = 1, len(body), _TO_BRACKET.match
     while True:
-        match = find(body, at)
+        match = find(body, at + 1)
         at = match.end() if match else size
         if at >= size or body[at] == 0x22:
             raise MalformedBody(f"the body ends too early, after {size} bytes, inside a value")
         depth += 1 if body[at] in b"{[" else -1
-        at += 1
         if depth == 0:
-            return at
+            return at + 1
 
 
 def _space(body: bytes | bytearray, at: int) -> int:

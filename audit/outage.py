@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from audit.alert import PENDING, SENT, Alert, duration, notice
 from audit.outbox import Batch, StoreError
-from audit.sinks.base import DeliveryError, Sink
-from audit.template import Messages
+from audit.sinks.base import DeliveryError
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +21,13 @@ class Outage:
     Alerts are posted straight, by one thread and in the order of their urgency; what was posted
     is remembered, for the API server sends the rest of its batch again.
 
-    budget: seconds that an answer may wait; clock: seconds since the epoch.
+    post: posts the message of some alerts, with a note; budget: seconds that an answer may wait;
+    clock: seconds since the epoch.
     """
 
-    def __init__(self, messages: Messages, sink: Sink, budget: float,
+    def __init__(self, post: Callable[[Sequence[Alert], str], str], budget: float,
                  clock: Callable[[], float]) -> None:
-        self._messages = messages
-        self._sink = sink
+        self._post = post
         self._budget = budget
         self._clock = clock
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -86,10 +85,8 @@ class Outage:
             if alert.state == PENDING and alert.key not in self._told:
                 groups.setdefault(alert.request, []).append(alert)
         for group in groups.values():
-            message = self._messages.render(
-                group, "The store cannot be written: this alert is kept nowhere else.")
             try:
-                self._sink.post(message)
+                self._post(group, "The store cannot be written: this alert is kept nowhere else.")
             except DeliveryError as error:
                 log.error("an alert could be neither stored nor posted: %s", error)
                 return
