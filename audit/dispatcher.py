@@ -354,5 +354,5 @@ class Dispatcher:
 
     def _prune(self, now: float) -> None:
         if now - self._pruned_at > 3600:
-            self._pruned_at = now
-            self.outbox.prune(now - self.retention)
+            if not self.outbox.prune(now - self.retention):
+                self._pruned_at = now

@@ -16,6 +16,7 @@ from audit.database import Database, StoreError
 __all__ = ["Batch", "Destination", "Outbox", "Receipt", "StoreError"]
 
 KEPT_IN_QUARANTINE = 100
+PRUNED = 1000
 STUBBORN = 3
 
 _ALERT = ("SELECT a.id, a.request, a.rule, a.urgency, a.about, a.state, a.note, a.attempts, "
@@ -221,18 +222,23 @@ class Outbox:
         with self._write() as write:
             self._count(write, {"probes": 1})
 
-    def prune(self, before: float) -> None:
+    def prune(self, before: float) -> bool:
         """Forget what is older: told and recorded alerts, their events and messages, quarantine.
 
-        before: seconds since the epoch. What is pending or set aside stays.
+        before: seconds since the epoch. What is pending or set aside stays. Whether there may be
+        more: a piece at a time, for requests wait while it is deleted.
         """
         with self._write() as write:
-            write.execute("DELETE FROM alerts WHERE stored_at < ? "
-                          "AND state IN ('sent', 'recorded')", before)
-            write.execute("DELETE FROM events WHERE stored_at < ? AND NOT EXISTS "
-                          "(SELECT 1 FROM alerts a WHERE a.request = events.request)", before)
+            alerts = write.execute(
+                "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE stored_at < ? "
+                "AND state IN ('sent', 'recorded') LIMIT ?)", before, PRUNED).rowcount
+            events = write.execute(
+                "DELETE FROM events WHERE request IN (SELECT request FROM events WHERE "
+                "stored_at < ? AND NOT EXISTS (SELECT 1 FROM alerts a WHERE a.request = "
+                "events.request) LIMIT ?)", before, PRUNED).rowcount
             write.execute("DELETE FROM messages WHERE sent_at < ?", before)
             write.execute("DELETE FROM quarantine WHERE stored_at < ?", before)
+        return bool(alerts == PRUNED or events == PRUNED)
 
     @contextmanager
     def _write(self) -> Iterator[Any]:

@@ -7,6 +7,7 @@ CREATE TABLE IF NOT EXISTS events (
     document  TEXT NOT NULL,              -- the redacted event, or the facts of a notice, as JSON
     stored_at DOUBLE PRECISION NOT NULL   -- seconds since the epoch
 );
+CREATE INDEX IF NOT EXISTS events_age ON events (stored_at);
 
 -- An alert is one request that matched one rule, however often and in whatever stage it came.
 CREATE TABLE IF NOT EXISTS alerts (

@@ -9,6 +9,21 @@ from tests.service import Service
 from tests.slack_server import Slack
 
 StartService = Callable[..., Service]
+FIGURES: list[str] = []
+
+
+@pytest.fixture
+def figure() -> Callable[[str], None]:
+    """Print what was measured at the end of the run: machines differ, so little is asserted."""
+    return FIGURES.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures, when there are any."""
+    if FIGURES:
+        terminalreporter.section("measured")
+    for line in FIGURES:
+        terminalreporter.line(line)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         if web_api and payload.get("channel") != CHANNEL:
             return 200, "channel_not_found"
         word, violations = check_message(payload)
-        self.server.violations += violations
+        self.server.violations += violations + ([f"refused: {word}"] if word else [])
         return (400, word) if word else None
 
     def refuse(self, status: int, word: str) -> None:
