@@ -27,7 +27,7 @@ LOAD = (200, 3.0)           # so many events within so many seconds are load
 POLL = 0.02                 # seconds between looks for what other processes stored
 LONGEST_BACKOFF = 300.0     # seconds
 LATE = 60.0                 # seconds after which a message says that it is late
-REFUSED_LOGINS = 5          # in an hour, before people are told
+REFUSED_LOGINS = 3          # in an hour, before people are told
 
 MAYBE_REPEAT = "This may be a repeat: an earlier attempt was not answered."
 

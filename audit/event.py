@@ -208,11 +208,11 @@ def _items(body: bytes | bytearray, at: int,
 
 def _window(body: bytes | bytearray, at: int, size: int) -> str:
     """The text of the next bytes, up to the first that is no UTF-8."""
-    piece = bytes(body[at:at + size])
+    piece = memoryview(body)[at:at + size]
     try:
         return codecs.utf_8_decode(piece, "strict", False)[0]
     except UnicodeDecodeError as error:
-        return piece[:error.start].decode()
+        return str(piece[:error.start], "utf-8")
 
 
 def _decode_alone(body: bytes | bytearray, start: int, end: int,
