@@ -33,7 +33,8 @@ accesslog = None
 
 logging.basicConfig(
     level=logging.INFO, stream=sys.stderr,
-    format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
+    datefmt="%Y-%m-%d %H:%M:%S %z")  # as gunicorn writes its own
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 

@@ -24,7 +24,6 @@ EXCERPT = 2**20             # bytes kept of what is refused
 KEPT_REJECTS = 50           # malformed items kept of one body
 WAITED = 5                  # messages that an answer waits for at most
 LOAD = (200, 3.0)           # so many events within so many seconds are load
-POLL = 0.02                 # seconds between looks for what other processes stored
 LONGEST_BACKOFF = 300.0     # seconds
 LATE = 60.0                 # seconds after which a message says that it is late
 REFUSED_LOGINS = 3          # in an hour, before people are told
@@ -253,10 +252,10 @@ class Dispatcher:
 
     def _pause(self, seconds: float) -> None:
         """Wait so long, or until something was stored by this process or by another."""
-        deadline = time.monotonic() + seconds
+        database, deadline = self.outbox.database, time.monotonic() + seconds
         while not self._stopping.is_set():
             left = deadline - time.monotonic()
-            if left <= 0 or self._wake.wait(min(left, POLL)) or self.outbox.database.changed():
+            if left <= 0 or self._wake.wait(min(left, database.poll)) or database.changed():
                 return
 
     def deliver(self) -> float:

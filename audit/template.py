@@ -145,7 +145,7 @@ def _facts(event: Event, lead: Alert) -> dict[str, Any]:
 def _unsuccessful(event: Event | None) -> str:
     """What a title must add when nothing came of the request."""
     result = outcome(event) if event else "allowed"
-    return f" ({result})" if result in ("denied", "failed") else ""
+    return {"denied": " (denied)", "failed": " (request failed)"}.get(result, "")
 
 
 def marked(parts: Parts) -> Mrkdwn:
