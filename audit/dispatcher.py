@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 EXCERPT = 2**20             # bytes kept of what is refused
 KEPT_REJECTS = 50           # malformed items kept of one body
 WAITED = 5                  # messages that an answer waits for at most
-LOAD = (200, 3.0)           # so many events within so many seconds are load
+LOAD = (400, 3.0)           # so many events in so many seconds: a full batch, more will follow
 LONGEST_BACKOFF = 300.0     # seconds
 LATE = 60.0                 # seconds after which a message says that it is late
 REFUSED_LOGINS = 3          # in an hour, before people are told
@@ -177,9 +177,8 @@ class Dispatcher:
         with self._guard:
             while self._recent and now - self._recent[0][0] > seconds:
                 self._recent.popleft()
-            before = sum(count for _, count in self._recent)
             self._recent.append((now, events))
-        return before > limit
+            return sum(count for _, count in self._recent) >= limit
 
     def _wait(self, pending: list[int]) -> int:
         """Wait until these alerts are told, as long as that may take; how many are not.

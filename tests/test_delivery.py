@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.conftest import StartService
-from tests.events import binding, body, sample
+from tests.events import binding, body, ordinary, sample
 from tests.service import Service
 from tests.slack_server import CHANNEL, TOKEN, Slack
 
@@ -157,6 +157,20 @@ def test_slow_slack_delays_one_answer_and_no_other(
     assert 2.0 <= waits[0] < 3.0
     assert max(waits[1:]) < 1.5
     until(lambda: len(slack.messages) == 3)
+
+
+def test_an_answer_under_load_does_not_wait(slack: Slack, start_service: StartService) -> None:
+    service = start_service(SLACK_WEBHOOK_URL=slack.webhook, AUDIT_DELIVERY_BUDGET="5")
+    slack.fault, slack.delay = "slow", 1.0
+    started = time.monotonic()
+    assert service.post(body(binding(), *ordinary(399))).json()["queued"] == 1
+    assert time.monotonic() - started < 0.9
+    until(lambda: service.counts().get("alerts_sent") == 1)
+    assert service.post(body(binding())).json()["queued"] == 1  # still within three seconds
+    until(lambda: service.counts().get("alerts_sent") == 2)
+    time.sleep(3)
+    slack.fault = ""
+    assert service.post(body(binding())).json()["delivered"] == 1
 
 
 def test_a_budget_of_nothing_never_waits(slack: Slack, start_service: StartService) -> None:
