@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+import audit
 from audit.config import ConfigError, is_open, load
 from audit.rules import RuleError
 from audit.rules import load as load_rules
@@ -17,6 +18,8 @@ except (ConfigError, RuleError) as mistakes:
         print(f"kube-audit-slack: {line}", file=sys.stderr)
     sys.exit(2)
 
+audit.arbiter = os.getpid()
+
 bind = _settings["AUDIT_BIND"]
 worker_class = "gthread"
 threads = 16
@@ -24,8 +27,6 @@ threads = 16
 # that we closed first would cost it a failed batch and ten seconds.
 keepalive = 120
 graceful_timeout = 30
-# The sender's thread belongs to a worker: it would not survive a fork.
-preload_app = False
 # It would be a file in the home directory, which nothing here needs.
 control_socket_disable = True
 # Bodies are not logged, and a line for each batch says nothing that /readyz does not.

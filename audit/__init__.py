@@ -21,6 +21,11 @@ from audit.webhook import Receiver
 
 log = logging.getLogger(__name__)
 
+# The process that forks gunicorn's workers, as gunicorn.conf.py says. With --preload it imports
+# the application as well, but may not run a thread: what the thread holds at a fork, SQLite's own
+# locks among it, would stay locked in the worker.
+arbiter: int | None = None
+
 
 def create_app(environment: Mapping[str, str] = os.environ) -> Flask:
     """The whole service, wired and not started.
@@ -51,8 +56,10 @@ def create_app(environment: Mapping[str, str] = os.environ) -> Flask:
 def start(app: Flask) -> None:
     """Start what works beside the requests, and see that it ends well when the process ends."""
     dispatcher = app.extensions["audit"].dispatcher
-    dispatcher.start()
-    os.register_at_fork(after_in_child=dispatcher.start)
+    if arbiter == os.getpid():
+        os.register_at_fork(after_in_child=dispatcher.start)
+    else:
+        dispatcher.start()
     atexit.register(dispatcher.stop)
 
 

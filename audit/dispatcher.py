@@ -201,15 +201,7 @@ class Dispatcher:
     # The second half: alerts on disk become messages.
 
     def start(self) -> None:
-        """Start the sender's thread; in one process at a time it sends, in others it waits.
-
-        Again in a process that was forked: threads do not survive that, and what they held stays
-        locked.
-        """
-        self._guard = threading.Lock()
-        self._wake, self._stopping = threading.Event(), threading.Event()
-        self._sending = False
-        self.outbox.forked()
+        """Start the sender's thread; in one process at a time it sends, in others it waits."""
         self._sender = threading.Thread(target=self._send, name="sender", daemon=True)
         self._sender.start()
 

@@ -78,10 +78,6 @@ class Outbox:
         # woken at once, and only processes meet the database's own waiting, which sleeps.
         self._turn = threading.Lock()
 
-    def forked(self) -> None:
-        """Forget who had the turn: that thread lives in the parent process."""
-        self._turn = threading.Lock()
-
     def put(self, batch: Batch, now: float) -> Receipt:
         """Store a batch in one transaction. now: seconds since the epoch."""
         known: set[str] = set()

@@ -161,12 +161,12 @@ def test_slow_slack_delays_one_answer_and_no_other(
 
 def test_an_answer_under_load_does_not_wait(slack: Slack, start_service: StartService) -> None:
     service = start_service(SLACK_WEBHOOK_URL=slack.webhook, AUDIT_DELIVERY_BUDGET="5")
-    slack.fault, slack.delay = "slow", 1.0
+    slack.fault, slack.delay = "slow", 2.5
     started = time.monotonic()
     assert service.post(body(binding(), *ordinary(399))).json()["queued"] == 1
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 2.2
     until(lambda: service.counts().get("alerts_sent") == 1)
-    assert service.post(body(binding())).json()["queued"] == 1  # still within three seconds
+    assert service.post(body(binding(), *ordinary(399))).json()["queued"] == 1
     until(lambda: service.counts().get("alerts_sent") == 2)
     time.sleep(3)
     slack.fault = ""
