@@ -18,7 +18,10 @@ API_VERSION = "audit.k8s.io/v1"
 MAX_DEPTH = 200
 # The API server takes no request body above 3 MB; only answers to lists are larger.
 MAX_MEMBER = 16 * 2**20
+# Bytes that are decoded at once; few after an item that had to be cut out, lest a body of such
+# items is read over and over.
 WINDOW = 2**19
+SMALL_WINDOW = 2**12
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _PLAIN = rb'[^"\[\]{}]'
@@ -143,22 +146,22 @@ def _items(body: bytes | bytearray, at: int,
 
     Windows of the body are decoded as text and items are taken from them as long as that goes
     well. Where it does not (a window that ends inside an item, or an item that Python's decoder
-    refuses) the next window starts at that item, and is doubled while the item may only be longer
-    than it; an item that fails all the same is cut out by the scan and decoded alone.
+    refuses) the next window starts at that item, and is doubled while the item only ends behind
+    it; an item that is refused is cut out by the scan and decoded alone.
     """
     raw_decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
     if body[at:at + 1] == b"]":
         return at + 1
     size = WINDOW
     while True:
-        text = _window(body, at, size)
+        text, whole = _window(body, at, size)
         fault: str | None = None
         position, last, longer = 0, False, False
         while True:
             try:
                 raw, end = raw_decode(text, position)
-            except json.JSONDecodeError:
-                longer = True
+            except json.JSONDecodeError as error:
+                longer = whole and _is_cut(error)
                 break
             except (ValueError, RecursionError):
                 break
@@ -186,12 +189,12 @@ def _items(body: bytes | bytearray, at: int,
             at += position if text.isascii() else len(text[:position].encode())
             if last:
                 return at
-            size = WINDOW
+            size = min(2 * size, WINDOW)
             continue
         if longer and size < MAX_MEMBER and at + size < len(body):
             size *= 2
             continue
-        size = WINDOW
+        size = SMALL_WINDOW
         at = _space(body, at)
         if body[at:at + 1] in (b",", b"]"):
             raise MalformedBody(f"expected an item, found {_excerpt(body, at)!r} at byte {at}")
@@ -206,13 +209,19 @@ def _items(body: bytes | bytearray, at: int,
         at += 1
 
 
-def _window(body: bytes | bytearray, at: int, size: int) -> str:
-    """The text of the next bytes, up to the first that is no UTF-8."""
+def _window(body: bytes | bytearray, at: int, size: int) -> tuple[str, bool]:
+    """The text of the next bytes up to the first that is no UTF-8, and whether there is none."""
     piece = memoryview(body)[at:at + size]
     try:
-        return codecs.utf_8_decode(piece, "strict", False)[0]
+        return codecs.utf_8_decode(piece, "strict", False)[0], True
     except UnicodeDecodeError as error:
-        return str(piece[:error.start], "utf-8")
+        return str(piece[:error.start], "utf-8"), False
+
+
+def _is_cut(error: json.JSONDecodeError) -> bool:
+    """Whether a text was refused because it ends too early, as far as the error tells."""
+    # The longest that can be cut at the end and is reported at its start: an escape, a literal.
+    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - 12
 
 
 def _decode_alone(body: bytes | bytearray, start: int, end: int,

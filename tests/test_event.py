@@ -199,3 +199,15 @@ def test_decoding_is_linear(piece: bytes) -> None:
             best = min(best, time.perf_counter() - started)
         return best
     assert seconds(80_000) < 8 * 2.5 * seconds(10_000)
+
+
+@pytest.mark.parametrize("piece", [
+    b"{x},", b'{"level":tru},', b'{"a":"\x01"},', b"5,", b'{"a":"\xff"},', b'{"a":"\\q"},',
+    b'{"a":' + b"9" * 5000 + b"},"])
+def test_bad_items_cost_only_themselves(piece: bytes) -> None:
+    good = json.dumps(binding()).encode()
+    text = body().replace(b"[]", b"[" + piece * 2000 + good + b"]") + b" " * 3_000_000
+    started = time.perf_counter()
+    found = list(decode(text))
+    assert time.perf_counter() - started < 1.0
+    assert len(found) == 2001 and isinstance(found[-1], Event)
