@@ -89,12 +89,3 @@ def notice(name: str, cluster: str, title: str, sentence: str, what_next: str, n
 def dumps(value: Any) -> str:
     """ASCII JSON, which both databases take whatever an event holds."""
     return json.dumps(value, separators=(",", ":"))
-
-
-def duration(seconds: float) -> str:
-    """A length of time in the words of a person."""
-    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {name}{'s' if count > 1 else ''}"
-    return f"{int(seconds)} s"

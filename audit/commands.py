@@ -14,7 +14,7 @@ import click
 
 from audit import config, rules
 from audit.alert import PENDING, SET_ASIDE, Alert, alerts_of
-from audit.database import StoreError, open_database
+from audit.database import StoreError, is_postgresql, open_database
 from audit.event import Event, MalformedBody, Rejected, decode, parse_event
 from audit.outbox import Outbox
 from audit.rules import LEVELS
@@ -44,7 +44,7 @@ def outbox() -> Outbox:
     """The outbox; one that is not there yet ends the command."""
     found = settings()
     database = found["AUDIT_DATABASE"]
-    if "://" not in database and not Path(database).exists():
+    if not is_postgresql(database) and not Path(database).exists():
         raise click.ClickException(f"there is no store at {database}: the service makes it; set "
                                    "AUDIT_DATABASE to the one that it uses")
     store = open_database(database)

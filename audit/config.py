@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from audit.database import is_postgresql
 from audit.rules import LEVELS
 
 
@@ -210,10 +211,11 @@ def _contradictions(values: dict[str, Any]) -> list[str]:
     if opened:
         found.append(opened)
     database = values.get("AUDIT_DATABASE", "")
-    if database.startswith(("postgresql://", "postgres://")) and not find_spec("psycopg"):
-        found.append("AUDIT_DATABASE: PostgreSQL needs the extra [postgres]: "
-                     ".venv/bin/pip install -e '.[postgres]'")
-    if database and "://" not in database and not Path(database).absolute().parent.is_dir():
+    if is_postgresql(database):
+        if not find_spec("psycopg"):
+            found.append("AUDIT_DATABASE: PostgreSQL needs the extra [postgres]: "
+                         ".venv/bin/pip install -e '.[postgres]'")
+    elif database and not Path(database).absolute().parent.is_dir():
         found.append(f"AUDIT_DATABASE: there is no directory {Path(database).absolute().parent}: "
                      "make it, or name another file")
     return found

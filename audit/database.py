@@ -245,8 +245,13 @@ class PostgreSQL(Database):
                 f"that AUDIT_DATABASE names it")
 
 
+def is_postgresql(url: str) -> bool:
+    """Whether AUDIT_DATABASE names a PostgreSQL database, and not a file of SQLite."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
 def open_database(url: str) -> Database:
     """The database that AUDIT_DATABASE names: a path, or postgresql://…"""
-    if url.startswith(("postgresql://", "postgres://")):
+    if is_postgresql(url):
         return PostgreSQL(url)
     return SQLite(Path(url))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
-from audit.alert import PENDING, Alert, alerts_of, dumps, duration, notice
+from audit.alert import PENDING, Alert, alerts_of, dumps, notice
 from audit.event import Rejected, decode, digest
 from audit.outage import Outage
 from audit.outbox import STUBBORN, Batch, Destination, Outbox, Receipt, StoreError
 from audit.redact import scrub_text
 from audit.rules import RuleSet
+from audit.sentence import duration
 from audit.sinks.base import DeliveryError, Fault, Message, Sink
 from audit.template import Messages, summary
 

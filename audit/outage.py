@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 
-from audit.alert import PENDING, SENT, Alert, duration, notice
+from audit.alert import PENDING, SENT, Alert, notice
 from audit.outbox import Batch, StoreError
+from audit.sentence import duration
 from audit.sinks.base import DeliveryError
 
 log = logging.getLogger(__name__)

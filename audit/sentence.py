@@ -107,6 +107,15 @@ def plain(parts: Parts) -> str:
     return "".join(character if character.isprintable() else " " for character in "".join(parts))
 
 
+def duration(seconds: float) -> str:
+    """A length of time in the words of a person."""
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return f"{int(seconds)} s"
+
+
 def _action(event: Event) -> tuple[str, str, Parts]:
     """What was done: infinitive, past, and the rest of the sentence's end."""
     kind, verb = resource(event), event.raw["verb"]
@@ -124,9 +133,7 @@ def _action(event: Event) -> tuple[str, str, Parts]:
         listed = ", ".join(who[:3]) + (f" and {len(who) - 3} more" if len(who) > 3 else "")
         return "bind", "bound", [" ", Value(listed or "nobody"), " to ", Value(bound), " (",
                                  *target(event), ")"]
-    if not event.raw.get("objectRef"):
-        return "send", "sent", [" ", Value(verb), " to ", *target(event)]
-    if verb not in _VERBS:
+    if verb not in _VERBS or not event.raw.get("objectRef"):
         return "send", "sent", [" ", Value(verb), " to ", *target(event)]
     infinitive, past = _VERBS[verb]
     if wrote(event) == "created" and verb in ("update", "patch"):
