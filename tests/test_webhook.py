@@ -20,7 +20,7 @@ def service(slack: Slack, start_service: StartService) -> Service:
     return start_service(SLACK_WEBHOOK_URL=slack.webhook, AUDIT_MAX_BODY="2000000")
 
 
-def told(slack: Slack, count: int, seconds: float = 5) -> list[str]:
+def told(slack: Slack, count: int, seconds: float = 60) -> list[str]:
     """The texts of the messages, once there are so many."""
     deadline = time.monotonic() + seconds
     while len(slack.messages) < count and time.monotonic() < deadline:
@@ -164,11 +164,11 @@ def test_credentials(slack: Slack, start_service: StartService) -> None:
 
 
 def test_health_and_readiness(service: Service, slack: Slack) -> None:
-    assert requests.get(f"{service.url}/healthz", timeout=5).json() == {"status": "ok"}
+    assert requests.get(f"{service.url}/healthz", timeout=30).json() == {"status": "ok"}
     slack.fault = "200 invalid_auth"
     service.post(body(binding()))
     time.sleep(0.3)
-    answer = requests.get(f"{service.url}/readyz", timeout=5)
+    answer = requests.get(f"{service.url}/readyz", timeout=30)
     assert answer.status_code == 200
     assert answer.json()["counts"]["alerts_pending"] == 1
 
@@ -178,6 +178,6 @@ def test_health_and_readiness(service: Service, slack: Slack) -> None:
     ("PUT", "/webhook/x", 405)])
 def test_every_error_is_one_sentence_of_json(
         service: Service, method: str, path: str, status: int) -> None:
-    answer = requests.request(method, service.url + path, timeout=5)
+    answer = requests.request(method, service.url + path, timeout=30)
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
