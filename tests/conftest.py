@@ -36,10 +36,15 @@ def slack() -> Iterator[Slack]:
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
-    """Start services that are killed at the end of the test."""
+    """Start services that are killed at the end of the test.
+
+    Their answers wait for the sender far longer than it takes on a busy machine; a test of the
+    budget sets its own.
+    """
     services: list[Service] = []
 
     def start(workers: int = 1, directory: Path = tmp_path, **environment: str) -> Service:
+        environment.setdefault("AUDIT_DELIVERY_BUDGET", "20")
         services.append(Service(directory, workers, **environment))
         return services[-1].start()
 

@@ -26,8 +26,6 @@ class Service:
             **{name: value for name, value in os.environ.items()
                if not name.startswith(("AUDIT_", "SLACK_", "CHANNEL_ID"))},
             "AUDIT_BIND": f"127.0.0.1:{self.port}", "AUDIT_DATABASE": str(self.database),
-            # Far more than it takes, for a busy machine: a test of the budget sets its own.
-            "AUDIT_DELIVERY_BUDGET": "20",
             "WEB_CONCURRENCY": str(workers), "PYTHONWARNINGS": "error", **environment}
         self.process: subprocess.Popen[bytes] | None = None
         self.session = requests.Session()

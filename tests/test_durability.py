@@ -91,7 +91,8 @@ def _holder(service: Service) -> int:
 
 def test_a_dead_slack_costs_the_api_server_nothing(
         start_service: StartService, figure: Figure) -> None:
-    service = start_service(SLACK_WEBHOOK_URL="http://127.0.0.1:9/nobody")
+    service = start_service(SLACK_WEBHOOK_URL="http://127.0.0.1:9/nobody",
+                            AUDIT_DELIVERY_BUDGET="0.25")
     batch = ordinary(399)
     waits = []
     for _ in range(100):
