@@ -2,8 +2,12 @@
 
 import logging
 import os
+import socket
 import sys
+import time
 from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
 
 import audit
 from audit.config import ConfigError, is_open, load
@@ -20,8 +24,44 @@ except (ConfigError, RuleError) as mistakes:
 
 audit.arbiter = os.getpid()
 
+
+class ThreadedWorker(ThreadWorker):
+    """gunicorn's threads, with a loop that waits for nobody.
+
+    Since 26.0 the loop that hands out all requests waits up to two seconds for each client that
+    got its last answer and does not close its end: whoever can connect could stop the API
+    server's posts. Here a thread waits, and only while something comes.
+    """
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one request; see that closing the connection will not wait."""
+        goes_on = super().handle(conn)
+        if not goes_on:
+            _hang_up(conn.sock)
+        return goes_on
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """End both directions. What is still on its way is read, lest a reset discards the answer.
+
+    Source: RFC 9112 section 9.6.
+    """
+    deadline = time.monotonic() + 2.0
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(0.2)
+        while connection.recv(2**16) and time.monotonic() < deadline:
+            pass
+    except OSError:
+        pass  # silent, or gone
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
 bind = _settings["AUDIT_BIND"]
-worker_class = "gthread"
+worker_class = ThreadedWorker
 threads = 16
 # An API server keeps its connections for 90 s (Go's IdleConnTimeout as client-go sets it); one
 # that we closed first would cost it a failed batch and ten seconds.

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 import requests
@@ -11,6 +12,7 @@ from tests.conftest import StartService
 from tests.events import binding, bodies, body, ordinary, sample, step
 from tests.service import Service
 from tests.slack_server import Slack
+from tests.test_delivery import until
 
 COUNTS = {"received", "alerts", "duplicates", "silenced", "delivered", "queued", "rejected"}
 
@@ -20,11 +22,9 @@ def service(slack: Slack, start_service: StartService) -> Service:
     return start_service(SLACK_WEBHOOK_URL=slack.webhook, AUDIT_MAX_BODY="2000000")
 
 
-def told(slack: Slack, count: int, seconds: float = 60) -> list[str]:
+def told(slack: Slack, count: int) -> list[str]:
     """The texts of the messages, once there are so many."""
-    deadline = time.monotonic() + seconds
-    while len(slack.messages) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(slack.messages) >= count)
     assert len(slack.messages) == count
     return [message["text"] for message in slack.messages]
 
@@ -181,3 +181,22 @@ def test_every_error_is_one_sentence_of_json(
     answer = requests.request(method, service.url + path, timeout=30)
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
+
+
+def test_who_does_not_hang_up_stops_nobody(service: Service) -> None:
+    with ExitStack() as stack:
+        rude = [stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+                for _ in range(20)]
+        for connection in rude:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        started = time.monotonic()
+        assert service.post(body(binding())).json()["alerts"] == 1
+        assert time.monotonic() - started < 10  # gunicorn's own loop would give each of them 2 s
+        assert all(connection.recv(12) == b"HTTP/1.1 200" for connection in rude)
+
+
+def test_an_answer_before_the_body_was_read_arrives(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                           b"Content-Length: 20000000\r\n\r\n" + b" " * 20_000_000)
+        assert connection.recv(12) == b"HTTP/1.1 413"
